@@ -1,8 +1,15 @@
-"""Marks slow tests: `make check` omits them, `make test` runs all. A slow file takes more than a few seconds."""
+"""Marks slow tests: `make check` omits them, `make test` runs all. A slow file takes more than a few seconds.
+
+After each test, the processes that it has left are ended.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
+
+from tests.processes import end_all
 
 SLOW = frozenset(
     {
@@ -55,3 +62,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.stem in SLOW:
             item.add_marker("slow")
+
+
+@pytest.fixture(autouse=True)
+def no_process_is_left() -> Iterator[None]:
+    """A test that fails half-way leaves no process, and so does not slow down all others."""
+    yield
+    end_all()

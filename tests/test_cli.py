@@ -13,7 +13,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,33 +21,9 @@ import pytest
 from bulkhead.proofs.cli import __main__ as cli
 from bulkhead.proofs.cli import output
 from bulkhead.proofs.theorems.vacuity import NEVER, REACHED, Vacuity
+from tests.processes import LONG, STARTED, descendants, start
 
 GT = str(Path(__file__).parent / "benchmarks" / "gt.rules")
-LONG = 600.0  # seconds after which a test gives up; how fast an answer comes depends on what else the machine does
-STARTED: list[int] = []  # processes of the test that runs
-
-
-@pytest.fixture(autouse=True)
-def nothing_goes_on() -> Iterator[None]:
-    """A test that fails half-way leaves no process, and so does not slow down all others."""
-    STARTED.clear()
-    yield
-    for pid in [*(child for each in STARTED for child in descendants(each)), *STARTED]:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-
-
-def start(*arguments: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "bulkhead.proofs.cli", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=Path(__file__).parent.parent,
-        env=env,
-    )
-    STARTED.append(process.pid)
-    return process
 
 
 def on_a_terminal(*arguments: str, env: dict[str, str] | None = None) -> tuple[subprocess.Popen[bytes], int]:
@@ -190,21 +165,6 @@ def test_export(tmp_path: Path) -> None:
     assert run("export", GT, "--out", str(tmp_path))[0] == 0
     text = next(tmp_path.rglob("umap_gr.smt2")).read_text()
     assert "(set-logic ALL)" in text and text.rstrip().endswith("(check-sat)")
-
-
-def descendants(pid: int) -> set[int]:
-    children: dict[int, list[int]] = {}
-    for entry in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            parent = int(entry.read_text().rpartition(")")[2].split()[1])
-            children.setdefault(parent, []).append(int(entry.parent.name))
-    found: set[int] = set()
-    todo = [pid]
-    while todo:
-        more = children.get(todo.pop(), [])
-        found.update(more)
-        todo += more
-    return found
 
 
 def runs(pid: int) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from bulkhead.proofs.jobs import WorkerDied, Workers, count, descendants
+from tests.processes import LONG, STARTED, end_all, start
 
 ROOT = Path(__file__).parent.parent
 GT = str(ROOT / "tests" / "benchmarks" / "gt.rules")
@@ -44,16 +45,6 @@ def ended(pids: set[int], within: float) -> bool:
         if not left or time.monotonic() > until:
             return not left
         time.sleep(0.01)
-
-
-def start(*arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "bulkhead.proofs.cli", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-    )
 
 
 def workers_of(process: subprocess.Popen[str]) -> set[int]:
@@ -109,6 +100,7 @@ def test_workers_end_with_a_parent_that_is_killed() -> None:
         "import sleep; w = Workers(2); w.submit(sleep, 60.0); print('ready', flush=True); time.sleep(60)"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    STARTED.append(process.pid)
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
     children = workers_of(process)
     process.kill()
@@ -122,7 +114,7 @@ def test_a_killed_worker_ends_the_command(arguments: tuple[str, ...], tmp_path: 
     process = start(*(str(tmp_path) if a == "OUT" else a for a in arguments), "--jobs", "2")
     children = workers_of(process)
     os.kill(min(children), signal.SIGKILL)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=LONG)
     assert process.returncode == 1 and err.splitlines()[-1].startswith("bulkhead: a worker process died"), err
     assert "Traceback" not in err and ended(children, 0)
 
@@ -133,7 +125,7 @@ def test_signals_end_all_of_it(arguments: tuple[str, ...], number: signal.Signal
     process = start(*(str(tmp_path) if a == "OUT" else a for a in arguments), "--jobs", "2")
     children = workers_of(process)
     process.send_signal(number)
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=LONG)
     assert process.returncode == code and "Traceback" not in err
     assert err.endswith("\nInterrupted.\n") == (code == 130)
     assert ended(children, 0)
@@ -148,3 +140,13 @@ def test_nothing_is_left_when_a_command_ends() -> None:
         time.sleep(0.002)
     assert ended(children, 0)
     process.communicate()
+
+
+def test_what_a_failing_test_leaves_is_ended() -> None:
+    process = start("diff", "--ops", "200000", "--jobs", "2")
+    children = workers_of(process)
+    end_all()
+    assert process.wait(timeout=LONG) == -signal.SIGKILL and ended(children, LONG)
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    process.stderr.close()

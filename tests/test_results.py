@@ -34,6 +34,7 @@ from bulkhead.proofs.results.prove import ProveResult
 from bulkhead.proofs.results.refinement import DiffResult
 from bulkhead.proofs.results.vocabulary import Status, Verdict
 from bulkhead.proofs.theorems.decide import Settings
+from tests.processes import STARTED
 
 ROOT = Path(__file__).parent.parent
 GT = str(ROOT / "tests" / "benchmarks" / "gt.rules")
@@ -207,6 +208,7 @@ def on_terminal(columns: int, *arguments: str, **env: str) -> str:
         cwd=ROOT,
         env={**os.environ, "COLUMNS": str(columns), "TERM": "xterm-256color", **env},
     )
+    STARTED.append(process.pid)
     os.close(follower)
     told = b""
     while True:
